@@ -237,13 +237,6 @@ fn restore_command(pgbackrest: &str, server: Option<(&str, u16)>) -> String {
     }
 }
 
-/// The command with which a file is taken from the archive, whatever file it is.
-pub(crate) fn archive_reader(agent: &Agent, database: &Database, card: &Pooler) -> String {
-    let server = server_of(agent, database);
-    let server = server.as_ref().map(|(host, port)| (host.as_str(), *port));
-    restore_command(&pgbackrest_command(agent, database, card), server)
-}
-
 /// An archive or restore command for histories of timelines only.
 fn histories_command(command: &str) -> String {
     // More than 125 would end PostgreSQL.
@@ -315,7 +308,9 @@ pub(crate) fn instance_config(
         // Said, so that nothing else that is set is used.
         None => has_quorum.then(String::new),
     };
-    let archive_reader = archive_reader(agent, database, card);
+    let pgbackrest = pgbackrest_command(agent, database, card);
+    let server = server_of(agent, database);
+    let server = server.as_ref().map(|(host, port)| (host.as_str(), *port));
     Ok(InstanceConfig {
         settings: give(
             agent,
@@ -340,11 +335,12 @@ pub(crate) fn instance_config(
                     Archives::Nothing => NO_ARCHIVING.to_owned(),
                 },
                 restore_command: Some(match &told.from_archive {
-                    FromArchive::All => while_it_streams(syncs_slots, archive_reader),
-                    FromArchive::But(segments) => {
-                        while_it_streams(syncs_slots, command_without(segments, &archive_reader))
-                    }
-                    FromArchive::Histories => histories_command(&archive_reader),
+                    FromArchive::All => while_it_streams(syncs_slots, restore_command(&pgbackrest, server)),
+                    FromArchive::But(segments) => while_it_streams(
+                        syncs_slots,
+                        command_without(segments, &restore_command(&pgbackrest, server)),
+                    ),
+                    FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
                     FromArchive::Nothing => String::new(),
                 }),
                 primary_conninfo,

@@ -131,7 +131,6 @@ mod tests {
             timeline: Timeline::new(1),
             state: ControlState::InProduction,
             data_checksums: true,
-            logs_hints: true,
             checkpoint: cellar_model::Lsn::new(1),
             redo: cellar_model::Lsn::new(1),
             min_recovery: cellar_model::Lsn::new(0),

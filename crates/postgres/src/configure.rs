@@ -152,11 +152,8 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
 pub fn keep_ours(data_directory: &Path, config: &InstanceConfig) -> Result<Vec<&'static str>, PostgresError> {
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
     let version = version_of(data_directory)?;
-    // With quorum commit a former primary is rewound, and reads files there.
-    let has_quorum = config.settings.synchronous_standby_names.is_some();
     let databases = match version {
         FAILOVER_SLOTS_SINCE.. => WITH_SYNC_DATABASE,
-        _ if has_quorum => WITH_SYNC_DATABASE,
         _ => REPLICATION_ALONE,
     };
     let files = [
@@ -316,8 +313,6 @@ mod tests {
         let settings = Settings { synchronous_standby_names: Some("*".into()), ..config.settings };
         let quorum = InstanceConfig { settings, ..config };
         assert!(keep_ours(directory.path(), &quorum).unwrap().contains(&"postgresql.auto.conf"));
-        let hba = fs::read_to_string(file("pg_hba.conf")).unwrap();
-        assert!(hba.contains("hostssl  replication,postgres  cellar_replication  "), "{hba}");
         assert_eq!(auto(), "");
     }
 

@@ -38,8 +38,6 @@ pub struct ControlData {
     pub state: ControlState,
     /// Whether pages have checksums.
     pub data_checksums: bool,
-    /// Whether the server wrote changes of hint bits into the WAL when it last ran (`wal_log_hints`).
-    pub logs_hints: bool,
     /// The latest checkpoint's record; of a primary that was shut down, the last record there is.
     pub checkpoint: Lsn,
     /// Where a start begins to replay, unless the directory is a backup's, which says so itself.
@@ -104,7 +102,6 @@ impl ControlData {
             timeline: Timeline::new(checkpoint.max(recovery)),
             state: ControlState::parse(value("Database cluster state")?),
             data_checksums: number("Data page checksum version")? != 0,
-            logs_hints: value("wal_log_hints setting") == Ok("on"),
             checkpoint: lsn("Latest checkpoint location")?,
             redo: lsn("Latest checkpoint's REDO location")?,
             min_recovery: lsn("Minimum recovery ending location").unwrap_or(Lsn::new(0)),
@@ -128,7 +125,6 @@ Database cluster state:               in archive recovery
 pg_control last modified:             Sun Mar  1 10:15:00 2026
 Latest checkpoint location:           0/6000060
 Latest checkpoint's REDO location:    0/6000028
-wal_log_hints setting:                on
 max_connections setting:              200
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
@@ -145,7 +141,6 @@ Data page checksum version:           1
             timeline: Timeline::new(3),
             state: ControlState::InArchiveRecovery,
             data_checksums: true,
-            logs_hints: true,
             checkpoint: Lsn::new(0x600_0060),
             redo: Lsn::new(0x600_0028),
             min_recovery: Lsn::new(0x700_00A8),

@@ -27,31 +27,8 @@ fn create_unless_there(role: &str, attributes: &str) -> Result<String, PostgresE
     ))
 }
 
-/// What `pg_rewind` reads files with. A role needs no more for it, and they read nothing outside the data directory and the log's,
-/// all of which a base backup has, too.
-const REWIND_FUNCTIONS: [&str; 4] = [
-    "pg_ls_dir(text, boolean, boolean)",
-    "pg_stat_file(text, boolean)",
-    "pg_read_binary_file(text)",
-    "pg_read_binary_file(text, bigint, bigint, boolean)",
-];
-
-/// Lets [`REPLICATION_ROLE`] read files of the data directory, in the database that it may connect to. On a primary where it may,
-/// this writes nothing.
-fn allow_rewind() -> String {
-    let allow = |function: &str| {
-        format!(
-            "IF NOT has_function_privilege('{REPLICATION_ROLE}', 'pg_catalog.{function}', 'EXECUTE') THEN\n\
-             GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE};\n\
-             END IF;\n"
-        )
-    };
-    format!("DO {TAG} BEGIN\n{}END {TAG}", REWIND_FUNCTIONS.map(allow).concat())
-}
-
 /// Creates, on a primary, the roles that are not there yet: [`REPLICATION_ROLE`], [`MONITOR_ROLE`], the groups of clients, and
 /// a superuser named like the OS user, so that a plain `psql` works for the user that runs PostgreSQL. None has a password.
-/// [`REPLICATION_ROLE`] may read the files that `pg_rewind` reads.
 ///
 /// # Errors
 /// When PostgreSQL does not answer in `timeout` or refuses, as a standby does.
@@ -61,7 +38,6 @@ pub async fn ensure_roles(
     timeout: Duration,
 ) -> Result<(), PostgresError> {
     execute(endpoint, &create_unless_there(REPLICATION_ROLE, "LOGIN REPLICATION")?, timeout).await?;
-    execute(endpoint, &allow_rewind(), timeout).await?;
     execute(endpoint, &create_unless_there(MONITOR_ROLE, "LOGIN IN ROLE pg_monitor")?, timeout).await?;
     for group in [CLIENT_GROUP, CERTIFICATE_CLIENT_GROUP] {
         execute(endpoint, &create_unless_there(group, "NOLOGIN")?, timeout).await?;

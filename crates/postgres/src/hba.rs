@@ -24,11 +24,10 @@ const CERTIFICATE_PREFIX: &str = "client:";
 /// Databases that no client needs: those that databases are copied from, and the one in which Cellar works.
 const CLOSED_DATABASES: &str = "postgres,template0,template1";
 
-/// What a standby may connect to that neither synchronises slots nor is rewound.
+/// What a standby may connect to that does not synchronise slots.
 pub const REPLICATION_ALONE: &str = "replication";
 
-/// With the database through which a standby asks for slots, and a former primary for the files that it lacks:
-/// [`SYNC_DATABASE`](crate::failover_slots::SYNC_DATABASE).
+/// With the database through which a standby asks for slots: [`SYNC_DATABASE`](crate::failover_slots::SYNC_DATABASE).
 pub(crate) const WITH_SYNC_DATABASE: &str = "replication,postgres";
 
 /// Standbys may come from anywhere: their certificate is what counts, and cells move.

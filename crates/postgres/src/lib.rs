@@ -31,7 +31,6 @@ mod private_settings;
 mod probe;
 mod quorum;
 mod required_settings;
-mod rewind;
 mod roles;
 mod session;
 mod setting_proposal;
@@ -75,7 +74,6 @@ pub use quorum::{
     write_term_row,
 };
 pub use required_settings::RequiredSettings;
-pub use rewind::{end_left_rewind, finish_rewind, has_label, prepare_rewind, rewind};
 pub use roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 pub use session::{Endpoint, execute, execute_in, query};
 pub use setting_proposal::{

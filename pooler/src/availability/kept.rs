@@ -23,31 +23,13 @@ pub struct Kept {
     /// The last term whose leader was followed with which copy: until then it is not known that the copy is on the leader's branch.
     #[serde(default)]
     pub followed: Option<(Term, CopyNumber)>,
-    /// The segments in which the followed leader's line leaves earlier timelines, and the next of each. A former primary may have
-    /// archived them whole, with WAL of its own that the leader lacks.
+    /// The segments in which the followed leader's line leaves earlier timelines. A former primary may have archived them whole,
+    /// with WAL of its own that the leader lacks.
     #[serde(default)]
     pub left_segments: Vec<String>,
     /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.
     #[serde(default)]
     pub rule: Option<Rule>,
-    /// The last term that was begun here and had its quorum, and with which copy, of data that was made a standby's since.
-    #[serde(default)]
-    pub led: Option<(Term, CopyNumber)>,
-    /// The last time that the data was rewound, or was to be.
-    #[serde(default)]
-    pub rewound: Option<Rewound>,
-}
-
-/// Data that was rewound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Rewound {
-    /// The term of the leader that it is to follow.
-    pub term: Term,
-    /// The copy that came of it.
-    pub copy: CopyNumber,
-    /// Whether that has streamed from a leader.
-    pub streams: bool,
 }
 
 /// Puts the content on disk: it is there for good when this returns.
@@ -97,8 +79,6 @@ impl KeptFile {
             followed: None,
             left_segments: Vec::new(),
             rule: None,
-            led: None,
-            rewound: None,
         });
         let mut saved = true;
         // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.
@@ -140,29 +120,6 @@ impl KeptFile {
     #[must_use]
     pub fn was_established(&self) -> bool {
         self.own_term().is_some() && self.kept.borrow().rule.is_some()
-    }
-
-    /// Whether the present copy was rewound and has not streamed since.
-    #[must_use]
-    pub fn is_to_stream(&self) -> bool {
-        let kept = self.kept.borrow();
-        kept.rewound.is_some_and(|rewound| rewound.copy == kept.copy && !rewound.streams)
-    }
-
-    /// The data, which is another copy now, is about to be rewound, to follow the leader of that term.
-    ///
-    /// # Errors
-    /// When the disk refuses. Then it must not be begun.
-    pub fn begin_rewind(&self, term: Term) -> std::io::Result<()> {
-        self.update(|kept| kept.rewound = Some(Rewound { term, copy: kept.copy, streams: false }))
-    }
-
-    /// A primary's data becomes a standby's, which may follow as it is. The term that it led had its quorum.
-    ///
-    /// # Errors
-    /// When the disk refuses. Then it stays a primary's.
-    pub fn end_leading(&self) -> std::io::Result<()> {
-        self.update(|kept| (kept.rule, kept.led) = (None, kept.begun))
     }
 
     /// Changes what is kept. It is on disk when this returns.
@@ -232,13 +189,8 @@ mod tests {
         assert_eq!(file.own_term(), Some(Term::new(4)));
         let again = KeptFile::open(&path).unwrap();
         assert_eq!(again.get(), file.get());
-        again.end_leading().unwrap();
-        assert_eq!(again.get().led, Some((Term::new(4), first)));
         again.begin_copy().unwrap();
         assert!(again.get().copy > first);
-        assert!(!again.is_to_stream());
-        again.begin_rewind(Term::new(5)).unwrap();
-        assert!(KeptFile::open(&path).unwrap().is_to_stream());
         assert_eq!(again.own_term(), None, "the copy that began it is gone");
         assert_eq!(
             KeptFile::open(&path).unwrap().get().promised,

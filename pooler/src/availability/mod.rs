@@ -37,8 +37,6 @@ pub struct Availability {
     pub isolated: Cell<bool>,
     /// The line of WAL on which the leader leads, as it said last; none while it has not.
     pub leaders_line: RefCell<Option<Lineage>>,
-    /// Whether the leader said a moment ago that its term is established and its commits get through.
-    pub leader_commits: Cell<bool>,
     /// A job wants to replace the data, which must leave the cohort before.
     pub wants_replacing: Cell<bool>,
     /// Whether the data may be replaced now: nobody counts on it.
@@ -78,7 +76,6 @@ impl Availability {
             frozen: Cell::new(false),
             isolated: Cell::new(false),
             leaders_line: RefCell::default(),
-            leader_commits: Cell::new(false),
             wants_replacing: Cell::new(false),
             // Until the first look it is not known.
             may_replace: Cell::new(false),

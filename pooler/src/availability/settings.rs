@@ -14,8 +14,7 @@ use crate::member::Member;
 pub enum FromArchive {
     /// Everything.
     All,
-    /// Everything but these segments, in which and behind which the leader's line leaves earlier timelines: the leader has that
-    /// part, too.
+    /// Everything but these segments, in which the leader's line leaves earlier timelines: the leader has that part, too.
     But(Vec<String>),
     /// Histories of timelines only: for a promotion, whose timeline must be one that nobody has taken.
     Histories,
@@ -227,16 +226,7 @@ mod tests {
         let copy = CopyNumber::new(7);
         let followed = Some((Term::new(promised), copy)).filter(|_| begun.is_none());
         let begun = begun.map(|term| (Term::new(term), copy));
-        Kept {
-            copy,
-            promised: Term::new(promised),
-            begun,
-            followed,
-            left_segments: Vec::new(),
-            rule: None,
-            led: None,
-            rewound: None,
-        }
+        Kept { copy, promised: Term::new(promised), begun, followed, left_segments: Vec::new(), rule: None }
     }
 
     #[test]

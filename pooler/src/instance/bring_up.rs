@@ -19,7 +19,6 @@ use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::newest_timeline;
 use crate::instance::failover::is_led_here;
 use crate::instance::next_step::{Situation, Step, Term, next_step};
-use crate::instance::rewind::rewind_or_not;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
 use crate::instance::set_aside::{install_successor, keep_old_data};
@@ -106,8 +105,6 @@ impl BringUp {
             }
             Step::FinishRestore => {
                 finish_restore(agent, data, &instance_config(agent, database, card, leader)?)?;
-                // What could not follow is gone, whichever step replaced it.
-                agent.availability.replace.set(false);
             }
             Step::TakeOver => {
                 if let Some(successor) = decision.successor {
@@ -129,21 +126,15 @@ impl BringUp {
                 );
                 let signal = data.join("standby.signal");
                 AtomicFile::new(&signal).replace("").map_err(|error| RoundError::Marker(signal, error))?;
-                let kept = agent.availability.kept.end_leading();
+                let kept = agent.availability.kept.update(|kept| kept.rule = None);
                 kept.map_err(|error| RoundError::Marker(agent.layout.availability(), error))?;
             }
             Step::Rejoin => {
-                let report = |what| {
-                    report_state(agent, InstanceState::Seeding, &format!("another member leads now; {what}"));
-                };
-                report("keeps what only this one has");
+                let why = "another member leads now; restores the newest backup, to follow it";
+                report_state(agent, InstanceState::Seeding, why);
                 archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
                 left_wal::keep(agent, data).await;
-                let begun = || report("rewinds its data, to follow it");
-                if !rewind_or_not(agent, card, database, &begun).await? {
-                    report("restores the newest backup, to follow it");
-                    restore(agent, card, database, true).await?;
-                }
+                restore(agent, card, database, true).await?;
                 agent.availability.replace.set(false);
             }
             Step::Start => {

@@ -3,7 +3,6 @@
 //! Another member leads, from a position behind which this one wrote on. None of that was acknowledged, unless a person accepted
 //! a loss; somebody may want to look for it all the same. `pg_waldump --path DIRECTORY` reads it.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use cellar_postgres::{DataDirectory, inspect, left_wal};
 use cellar_system::{AtomicFile, clock, create_directory, sync_directory};
 
 use crate::agent::Agent;
+use crate::instance::received_wal::link_or_copy;
 use crate::wal_files;
 
 /// How long reading the WAL may take.
@@ -63,7 +63,7 @@ async fn try_keep(agent: &Agent, data: &Path, term: Term) -> anyhow::Result<Opti
     create_directory(&directory, 0o700, None)?;
     for segment in &segments {
         let name = size.file_name(*segment);
-        copy(&data.join("pg_wal").join(&name), &directory.join(&name))?;
+        link_or_copy(&data.join("pg_wal").join(&name), &directory.join(&name))?;
     }
     let text = format!(
         "{} led under term {term} and wrote from {floor} to {} what {leader} has not: {} transactions, {} bytes. Kept in {} ({} of {all} segments)",
@@ -85,16 +85,6 @@ async fn try_keep(agent: &Agent, data: &Path, term: Term) -> anyhow::Result<Opti
     sync_directory(&directory)?;
     forget_old(&agent.layout.left_wal())?;
     Ok(Some(text))
-}
-
-/// A copy. A second name would not do: PostgreSQL writes new WAL into old files, and `pg_rewind` the leader's.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(to) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::copy(from, to)?;
-    std::fs::File::open(to)?.sync_all()
 }
 
 /// Removes what is kept of all but the last terms.

@@ -7,8 +7,7 @@
 //! `orphans` ends what a server that died left in the data directory,
 //! `superuser` tries the login that jobs need, `unrecorded` looks for a promotion that etcd has forgotten,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
-//! member has the WAL, and `received_wal` keeps what only it has; `left_wal` keeps what a former primary wrote that nobody else has,
-//! `way_back` decides whether its data is rewound, and `rewind` does that.
+//! member has the WAL, and `received_wal` keeps what only it has; `left_wal` keeps what a former primary wrote that nobody else has.
 //! Uses [`crate::repository`] to restore and [`crate::config_files`] to configure. Jobs use it; it knows no job.
 
 pub(crate) mod archiving;
@@ -29,7 +28,6 @@ mod orphans;
 pub(crate) mod preparation;
 pub(crate) mod received_wal;
 pub(crate) mod restore_target;
-mod rewind;
 pub(crate) mod round;
 pub(crate) mod seed;
 pub(crate) mod seeding_marker;
@@ -39,4 +37,3 @@ mod socket_place;
 pub(crate) mod superuser;
 pub(crate) mod supervisor;
 pub(crate) mod unrecorded;
-mod way_back;

@@ -98,7 +98,7 @@ pub(crate) enum Step {
     Reseed,
     /// Let the data of a primary that was replaced follow the new one, if it can.
     Demote,
-    /// Rewind data that cannot follow, or restore the newest backup over it.
+    /// Restore the newest backup over data that cannot follow.
     Rejoin,
     /// Start PostgreSQL.
     Start,

@@ -62,7 +62,7 @@ pub(crate) fn save(
 }
 
 /// A second name for a file, or a copy when `pg_wal` is on another disk.
-fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(to) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{BackupLabel, Code, Database, JobError, Pooler, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions};
-use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, end_left_rewind, initdb};
+use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
@@ -26,9 +26,6 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a restore may take: three days, as a job. Then it is ended and begun again, in case pgBackRest hangs.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
-
-/// How long a rewind of the data may take to end once it is killed.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a running restore looks whether it must end early.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
@@ -152,8 +149,6 @@ pub(crate) async fn restore(
         choose_backup(agent, database, card, request, &check_interrupted).await?;
     // Waiting for the end of a round, or for WAL, may have taken longer than a claim lives.
     check_interrupted()?;
-    // One that this member's last process began goes on when that is killed.
-    end_left_rewind(&data, END_TIMEOUT).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.layout.seeding_marker(), source };
     let unfinished = exists(agent).map_err(marker_failed)?;
     let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;

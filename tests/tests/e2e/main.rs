@@ -50,7 +50,6 @@ mod restore_kills;
 mod restore_plan;
 mod restore_targets;
 mod revocation;
-mod rewind;
 mod role_change;
 mod rotation;
 mod routing;

@@ -33,7 +33,7 @@ impl<S: Server> Member<S> {
     }
 
     /// Whether the leader says that its commits get through: then it can do without this copy.
-    pub(super) fn leader_commits(&self) -> bool {
+    fn leader_commits(&self) -> bool {
         let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
         leader
             .filter(|facts| facts.age < Timing::default().fresh)
@@ -47,7 +47,7 @@ impl<S: Server> Member<S> {
         let Some(record) = record.filter(|record| record.cell != self.server.process().cell) else {
             return false;
         };
-        if self.server.availability().wants_replacing.get() || self.was_rewound_in_vain() {
+        if self.server.availability().wants_replacing.get() {
             return true;
         }
         let kept = self.server.availability().kept.get();

@@ -12,7 +12,6 @@ use cellar_postgres::{MemberLook, PostgresError, ShownSettings};
 use cellar_system::clock;
 
 use crate::availability::Report;
-use crate::availability::kept::Rewound;
 use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::heartbeat::{self, Shared};
@@ -29,10 +28,6 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// A former primary that does not start as a standby within this cannot: it begins again every few seconds.
 pub(super) const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
-
-/// How long data that was rewound may take to stream from a leader whose commits get through: what it has to replay before lies in
-/// its own directory.
-const STREAMS_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
@@ -80,8 +75,6 @@ pub(super) struct Member<S: Server> {
     answers_since: Option<Duration>,
     /// Since when the instance does not run, or no probe reached it.
     pub(super) down_since: Option<Duration>,
-    /// Since when data that was rewound could stream, and does not.
-    rewound_since: Option<Duration>,
     /// There is no postmaster.
     has_ended: bool,
     frozen_since: Option<Duration>,
@@ -161,7 +154,6 @@ impl<S: Server> Member<S> {
             stream_heard: None,
             answers_since: None,
             down_since: None,
-            rewound_since: None,
             has_ended: false,
             frozen_since: None,
             stopped_since: None,
@@ -206,9 +198,6 @@ impl<S: Server> Member<S> {
         self.note_etcd();
         let is_asked = self.look_at_move(record.as_ref());
         let look = self.look(card).await;
-        if let Err(error) = self.note_rewound(look.as_ref()) {
-            tracing::warn!(%error, "that the rewound data streams cannot be kept yet");
-        }
         let facts = self.facts(look.as_ref(), record.as_ref());
         let (timeline, identity) = look
             .as_ref()
@@ -229,7 +218,6 @@ impl<S: Server> Member<S> {
         availability.may_replace.set(may_replace);
         let line = record.as_ref().and_then(|record| self.lineage_of_leader(record));
         availability.leaders_line.replace(line);
-        availability.leader_commits.set(self.leader_commits());
         availability.report.replace(Some(Report {
             at: clock::uptime(),
             history,
@@ -359,31 +347,6 @@ impl<S: Server> Member<S> {
                 None
             }
         }
-    }
-
-    /// Keeps that data that was rewound streams, or since when it could.
-    fn note_rewound(&mut self, look: Option<&MemberLook>) -> std::io::Result<()> {
-        let kept = &self.server.availability().kept;
-        // While the leader has no quorum, nobody may be able to stream from it.
-        if !kept.is_to_stream() || self.server.is_seeding() || !self.leader_commits() {
-            self.rewound_since = None;
-            return Ok(());
-        }
-        let receiver = look.and_then(|look| look.receiver.as_ref());
-        if receiver.is_some_and(|receiver| receiver.streams) {
-            tracing::info!("the data that was rewound streams");
-            self.rewound_since = None;
-            return kept.update(|kept| {
-                kept.rewound = kept.rewound.map(|rewound| Rewound { streams: true, ..rewound });
-            });
-        }
-        self.rewound_since = self.rewound_since.or_else(|| Some(clock::uptime()));
-        Ok(())
-    }
-
-    /// Whether data that was rewound has had its time to stream, and does not.
-    pub(super) fn was_rewound_in_vain(&self) -> bool {
-        self.rewound_since.is_some_and(|since| clock::uptime().saturating_sub(since) >= STREAMS_WITHIN)
     }
 
     /// Whether PostgreSQL has shown for a while that it has the settings that it was told: its processes have them then.

@@ -14,7 +14,6 @@ fn valid(identity: u64, timeline: u32, recovers: bool) -> DataDirectory {
             timeline: Timeline::new(timeline),
             state: ControlState::ShutDown,
             data_checksums: true,
-            logs_hints: true,
             checkpoint: cellar_model::Lsn::new(1),
             segment_size: cellar_model::SegmentSize::default(),
         },
