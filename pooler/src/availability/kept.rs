@@ -23,8 +23,8 @@ pub struct Kept {
     /// The last term whose leader was followed with which copy: until then it is not known that the copy is on the leader's branch.
     #[serde(default)]
     pub followed: Option<(Term, CopyNumber)>,
-    /// The segments in which the followed leader's line leaves earlier timelines. A former primary may have archived them whole,
-    /// with WAL of its own that the leader lacks.
+    /// The segments in which the followed leader's line leaves earlier timelines, and the next of each. A former primary may have
+    /// archived them whole, with WAL of its own that the leader lacks.
     #[serde(default)]
     pub left_segments: Vec<String>,
     /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.

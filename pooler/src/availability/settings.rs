@@ -14,7 +14,8 @@ use crate::member::Member;
 pub enum FromArchive {
     /// Everything.
     All,
-    /// Everything but these segments, in which the leader's line leaves earlier timelines: the leader has that part, too.
+    /// Everything but these segments, in which and behind which the leader's line leaves earlier timelines: the leader has that
+    /// part, too.
     But(Vec<String>),
     /// Histories of timelines only: for a promotion, whose timeline must be one that nobody has taken.
     Histories,

@@ -229,13 +229,16 @@ impl Lineage {
         self.parts.get(at + 1).map(|(_, begin)| *begin)
     }
 
-    /// The segments of its earlier timelines in which those were left, oldest first. As far as they are whole, they end with
-    /// WAL that is not on this lineage.
+    /// The segments of its earlier timelines that may hold what is not on this lineage, oldest first: of each the one that holds
+    /// the position at which it was left, and the next.
+    ///
+    /// A record that begins where the timeline was left, and of which a member has what lies in the first of them, goes on in
+    /// the next. Whoever is given that replays the whole record, and all that follows.
     pub fn left_segments(&self, size: SegmentSize) -> impl Iterator<Item = Segment> + '_ {
         let ends = self.parts.iter().zip(self.parts.iter().skip(1));
-        ends.map(move |((timeline, _), (_, end))| Segment {
-            timeline: *timeline,
-            number: size.number_of(*end),
+        ends.flat_map(move |((timeline, _), (_, end))| {
+            let (timeline, first) = (*timeline, size.number_of(*end));
+            [first, first.saturating_add(1)].map(|number| Segment { timeline, number })
         })
     }
 

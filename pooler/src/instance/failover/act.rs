@@ -20,9 +20,9 @@ use crate::instance::failover::server::Server;
 /// The supervisor puts back what somebody changes there.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many segments a restore command names that it does not find. Those of older failovers have their successors in the
-/// archive, which are found first.
-const MAX_LEFT_SEGMENTS: usize = 32;
+/// How many segments a restore command names that it does not find, two for each failover. Those of older failovers have their
+/// successors in the archive, which are found first.
+const MAX_LEFT_SEGMENTS: usize = 64;
 
 /// Something of a round failed; the next one tries again.
 #[derive(Debug, thiserror::Error)]

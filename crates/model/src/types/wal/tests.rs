@@ -129,6 +129,18 @@ fn parents_file_does_not_stand_for_the_one_with_which_a_timeline_begins() {
     assert_eq!(fork(&cut, 0), Some((file(2, 2), file(1, 2), 40)));
 }
 
+/// Timeline 2 leaves 1 in segment 2, 3 leaves 2 where segment 5 begins, and 4 leaves 3 eight bytes before segment 7.
+#[test]
+fn what_an_earlier_timeline_has_behind_its_end_is_in_the_segment_of_that_position_and_in_the_next() {
+    let text = format!("1\t0/{:X}\tx\n2\t0/{:X}\ty\n3\t0/{:X}\tz\n", 40 * MIB, 80 * MIB, 112 * MIB - 8);
+    let lineage = Lineage::new(tl(4), &text.parse().unwrap());
+    let left: Vec<(u32, u64)> =
+        lineage.left_segments(SegmentSize::default()).map(|it| (it.timeline.get(), it.number)).collect();
+    // Segment 4 of timeline 2 lies before its end as a whole, and nobody else has it.
+    assert_eq!(left, [(1, 2), (1, 3), (2, 5), (2, 6), (3, 6), (3, 7)]);
+    assert_eq!(Lineage::new(tl(1), &History::default()).left_segments(SegmentSize::default()).count(), 0);
+}
+
 /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.
 #[test]
 fn timeline_left_before_it_began_is_not_in_the_lineage() {
