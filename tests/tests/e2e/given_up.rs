@@ -111,7 +111,10 @@ fn quorum_commit_that_is_given_up_during_a_move_leaves_a_primary_that_runs() {
     let third = others(primary).into_iter().find(|cell| leadership(&cluster)["handover"] != *cell);
     kill_hard(cluster.pid(&format!("{}/pid/multipooler.pid", third.expect("a third"))));
     wait_for_stop(postmaster);
-    cluster.cellar(&["durability", "async"]);
+    // It is refused while the other one was appointed, and is not established yet.
+    wait_for("quorum commit to be given up", Duration::from_secs(60), || {
+        (cluster.try_cellar(&["durability", "async"]).code == 0).then_some(())
+    });
     end(moving);
     wait_for("a primary that writes", Duration::from_secs(60), || {
         CELLS.iter().find(|cell| is_acknowledged(&cluster, cell, "CREATE TABLE IF NOT EXISTS again ()"))
